@@ -1,8 +1,14 @@
-# Everything that a fresh machine with Python, git and make needs: `make test`.
+# Everything that a fresh machine with Python, git and make needs: `make demo` shows it, `make test` proves it.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: test lessons proofs settings check rabbitmq constraints clean
+.PHONY: demo up test lessons proofs settings check rabbitmq constraints clean
+
+demo: rabbitmq  ## the tutorial, live: a private RabbitMQ, two workers, Flower, five messages; ends by itself
+	@$(BIN)/celery -A proj demo
+
+up: rabbitmq  ## the same on the usual ports, until Ctrl+C
+	@$(BIN)/celery -A proj demo --stay
 
 test: rabbitmq  ## all tests, on a real RabbitMQ
 	@$(BIN)/pytest -n 5 --dist worksteal -m "not proof" $(ARGS)
