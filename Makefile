@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo up test lessons proofs settings check rabbitmq constraints clean
+.PHONY: demo up test lessons proofs prove settings check rabbitmq constraints clean
 
 demo: rabbitmq  ## the tutorial, live: a private RabbitMQ, two workers, Flower, five messages; ends by itself
 	@$(BIN)/celery -A proj demo
@@ -18,6 +18,9 @@ lessons: rabbitmq  ## the tutorial's lessons only; PROJ_RABBITMQ=FOLDER runs the
 
 proofs: rabbitmq  ## the quick proofs, and what stock Celery loses, as tests
 	@$(BIN)/pytest -n 5 --dist worksteal -m proof $(ARGS)
+
+prove: rabbitmq  ## all proofs: a fault each, and a count of what became of every message
+	@$(BIN)/celery -A proj prove $(ARGS)
 
 settings: rabbitmq  ## remove each setting in turn and see the test fail that needs it; some minutes
 	@$(BIN)/python -m tests.without_settings

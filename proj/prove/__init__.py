@@ -1,0 +1,1 @@
+"""The proofs: a workload, a fault, a full drain, and a checker that counts what became of each message."""

@@ -1,0 +1,1 @@
+"""The faults, one file each; `none.py` is the one to copy."""
