@@ -11,13 +11,13 @@ up: rabbitmq  ## the same on the usual ports, until Ctrl+C
 	@$(BIN)/celery -A proj demo --stay
 
 test: rabbitmq  ## all tests, on a real RabbitMQ
-	@$(BIN)/pytest -n 5 --dist worksteal -m "not proof" $(ARGS)
+	@$(BIN)/pytest -n 6 --dist worksteal -m "not proof" $(ARGS)
 
 lessons: rabbitmq  ## the tutorial's lessons only; PROJ_RABBITMQ=FOLDER runs them on another RabbitMQ
-	@$(BIN)/pytest -n 5 --dist worksteal -m lesson $(ARGS)
+	@$(BIN)/pytest -n 6 --dist worksteal -m lesson $(ARGS)
 
 proofs: rabbitmq  ## the quick proofs, and what stock Celery loses, as tests
-	@$(BIN)/pytest -n 5 --dist worksteal -m proof $(ARGS)
+	@$(BIN)/pytest -n 6 --dist worksteal -m proof $(ARGS)
 
 prove: rabbitmq  ## all proofs: a fault each, and a count of what became of every message
 	@$(BIN)/celery -A proj prove $(ARGS)

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from proj.broker import Node
 from proj.installation import Installation, NotInstalled, find
+from tests.sharing import common_folder, shared_node
 
 # How fast a loaded machine makes up examples says nothing about the code.
 settings.register_profile("proj", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,6 +30,6 @@ def installation() -> Installation:
 
 @pytest.fixture(scope="session")
 def node(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A running node for the whole session. Whoever kills or reconfigures a node starts one of its own."""
-    with Node.free(tmp_path_factory.mktemp("node"), installation=installation) as node:
+    """A running node, shared by all that runs now. Whoever kills or reconfigures a node starts one of its own."""
+    with shared_node(common_folder(tmp_path_factory) / "shared-node", installation) as node:
         yield node

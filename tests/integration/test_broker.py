@@ -109,21 +109,21 @@ def _got(opened: pika.adapters.blocking_connection.BlockingChannel, queue: str) 
     return found if found[0] else None
 
 
-def test_everything_listens_on_loopback_alone(node: Node) -> None:
+def test_everything_listens_on_loopback_alone(own: Node) -> None:
     listening = set()
-    for pid in (node.pid, node.epmd_pid):
+    for pid in (own.pid, own.epmd_pid):
         process = psutil.Process(pid)
         for one in (process, *process.children(recursive=True)):
             listening |= {c.laddr for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN}
     assert {address.ip for address in listening} <= LOOPBACK
     found = {address.port for address in listening}
-    assert {node.port, node.management_port, node.prometheus_port} < found
+    assert {own.port, own.management_port, own.prometheus_port} < found
     assert len(found) == 5, f"expected AMQP, management, Prometheus, distribution and epmd, got {sorted(found)}"
 
 
-def test_command_line_tools_reach_the_node(node: Node) -> None:
-    assert "rabbit@localhost" in node.ctl("cluster_status")
-    assert node.ctl("status", tool="rabbitmq-diagnostics")
+def test_command_line_tools_reach_the_node(own: Node) -> None:
+    assert "rabbit@localhost" in own.ctl("cluster_status")
+    assert own.ctl("status", tool="rabbitmq-diagnostics")
 
 
 def test_two_nodes_run_side_by_side(node: Node, own: Node) -> None:

@@ -124,10 +124,12 @@ def test_queues_does_not_point_at_a_worker_at_work(
 ) -> None:
     worker = start_worker()
     send("at work............")
-    wait_for(
-        lambda: [c for c in broker.management.channels() if c.get("idle_since") and c["messages_unacknowledged"]],
-        "the worker's channel to be idle",
-    )
+
+    def idle() -> list[dict[str, object]]:
+        ours = [c for c in broker.management.channels() if c.get("vhost") == broker.vhost]
+        return [c for c in ours if c.get("idle_since") and c["messages_unacknowledged"]]
+
+    wait_for(idle, "the worker's channel to be idle")
     assert json.loads(cli("queues", "--json", "--patience", "0"))["idle_consumers"] == []
     wait_until_done(["at work............"], worker)
 

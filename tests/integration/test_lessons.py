@@ -14,6 +14,7 @@ import pytest
 from proj.broker import Node
 from proj.celery import app
 from proj.processes import Worker
+from proj.proxy import Proxy
 from proj.tasks import fake_work
 from tests.integration.conftest import DONE, Broker, done, forget_connections, received, wait_until_done
 from tests.waiting import ensure_not_for_a_while, wait_for
@@ -112,16 +113,6 @@ def test_without_the_setting_a_killed_worker_loses_its_message(
     assert not done(busy)
 
 
-def close_connections_of_workers(broker: Broker) -> None:
-    def close() -> int:
-        ours = [c for c in broker.management.connections() if c.get("vhost") == broker.vhost]
-        for connection in ours:
-            broker.management.close_connection(connection["name"])
-        return len(ours)
-
-    wait_for(close, "the management API to know the worker's connections")
-
-
 @pytest.mark.parametrize(
     ("options", "runs_to_the_end"),
     [((), 1), (("--", "worker.cancel_long_running_tasks_on_connection_loss=False"), 2)],
@@ -130,13 +121,15 @@ def close_connections_of_workers(broker: Broker) -> None:
 def test_lost_connection_stops_the_run_that_can_no_longer_be_acknowledged(
     options: tuple[str, ...], runs_to_the_end: int, start_worker: StartWorker, send: Send, broker: Broker
 ) -> None:
-    worker = start_worker(*options)
-    send("Important....")
-    wait_for(lambda: received(worker), "the work to begin", log=worker.log)
-    close_connections_of_workers(broker)
-    wait_for(lambda: len(received(worker)) == 2, "the message to be redelivered", log=worker.log)
-    wait_for(lambda: DONE.search(worker.text().rpartition("[x] Received")[2]), "its second run to end", log=worker.log)
-    assert done(worker) == ["Important...."] * runs_to_the_end
+    with Proxy(broker.node.port) as proxy:
+        worker = start_worker(*options, url=broker.url.replace(str(broker.node.port), str(proxy.port)))
+        send("Important...")
+        wait_for(lambda: received(worker), "the work to begin", log=worker.log)
+        proxy.cut()
+        wait_for(lambda: len(received(worker)) == 2, "the message to be redelivered", log=worker.log)
+        second = lambda: worker.text().rpartition("[x] Received")[2]  # noqa: E731
+        wait_for(lambda: DONE.search(second()), "its second run to end", log=worker.log)
+        assert done(worker) == ["Important..."] * runs_to_the_end
 
 
 # --- Durability --------------------------------------------------------------------------------------------
