@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from kombu import Connection
 
 from proj.broker import Node
 from proj.installation import Installation, NotInstalled, find
@@ -33,3 +34,19 @@ def node(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
     """A running node, shared by all that runs now. Whoever kills or reconfigures a node starts one of its own."""
     with shared_node(common_folder(tmp_path_factory) / "shared-node", installation) as node:
         yield node
+
+
+@pytest.fixture(scope="session")
+def node_of_this_process(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    node = Node.free(tmp_path_factory.mktemp("own"), installation=installation)
+    yield node
+    node.kill()
+
+
+@pytest.fixture
+def own_node(node_of_this_process: Node) -> Node:
+    """A node to kill, to stop and to starve, in no other test's use now. It runs, and has no task_queue."""
+    node_of_this_process.start()
+    with Connection(node_of_this_process.amqp_url) as connection:
+        connection.default_channel.queue_delete("task_queue")
+    return node_of_this_process

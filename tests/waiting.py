@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 Log = Path | Callable[[], str] | None
 
-PAUSE = 0.05  # seconds between two looks at a condition
+PAUSE = 0.1  # seconds between two looks at a condition: many open a connection for it
 TAIL = 30  # lines of the log that a failed wait shows
 
 

@@ -7,24 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from proj.broker import Node
-from proj.installation import Installation
 from proj.proxy import Proxy
-from tests.publishing import channel, close_all
+from tests.publishing import close_all
 from tests.waiting import wait_for
-
-
-@pytest.fixture(scope="session")
-def own_node(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with Node.free(tmp_path_factory.mktemp("publish"), installation=installation) as node:
-        yield node
 
 
 @pytest.fixture
 def broker(own_node: Node) -> Iterator[Node]:
-    """A node to do harm to, without a task_queue."""
-    own_node.start()
-    with channel(own_node.amqp_url) as plain:
-        plain.queue_delete("task_queue")
+    """A node to do harm to."""
     yield own_node
     close_all()
 

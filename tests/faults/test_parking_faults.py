@@ -22,15 +22,15 @@ UNREADABLE = b"\x20\x00\x00\x00\x00\x0b\x01tT" + b"\xff" * 8
 
 
 @pytest.fixture(scope="module")
-def own_node(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def small_node(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     config = {"max_message_size": str(LARGEST)}
     with Node.free(tmp_path_factory.mktemp("parking"), installation=installation, config=config) as node:
         yield node
 
 
 @pytest.fixture(scope="module")
-def desk(own_node: Node, tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    return Desk(own_node.amqp_url, tmp_path_factory.mktemp("desk"))
+def desk(small_node: Node, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return Desk(small_node.amqp_url, tmp_path_factory.mktemp("desk"))
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +74,17 @@ def test_the_same_with_properties_that_cannot_be_read(desk: Desk, worker: Worker
     assert letter.original().properties["unreadable"][0] == UNREADABLE
 
 
-def test_parking_waits_for_the_end_of_an_alarm(desk: Desk, worker: Worker, own_node: Node) -> None:
+def test_parking_waits_for_the_end_of_an_alarm(desk: Desk, worker: Worker, small_node: Node) -> None:
     now = desk.folder / "now"
     task_id = desk.send("fail_when", "alarm", str(now))
     wait_for(lambda: desk.notes()["started alarm"], "the task", log=worker.log)
-    own_node.ctl("set_vm_memory_high_watermark", "0.000001")
+    small_node.ctl("set_vm_memory_high_watermark", "0.000001")
     try:
         now.touch()
         wait_for(lambda: "memory or disk alarm" in worker.text(), "a refusal", log=worker.log)
         ensure_not_for_a_while(lambda: desk.dead.count() or desk.ready(), "a parked or requeued message", 2)
     finally:
-        own_node.ctl("set_vm_memory_high_watermark", "0.4")
+        small_node.ctl("set_vm_memory_high_watermark", "0.4")
     desk.parked(task_id, log=worker.log)
     assert [letter.parked["id"] for letter in desk.letters()] == [task_id]
     assert desk.notes()["started alarm"] == 1

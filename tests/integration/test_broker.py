@@ -38,13 +38,6 @@ signal.pause()
 """
 
 
-@pytest.fixture(scope="module")
-def own(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A node of this file's own, to be killed and restarted; every test leaves it running."""
-    with Node.free(tmp_path_factory.mktemp("own"), installation=installation) as node:
-        yield node
-
-
 @contextmanager
 def channel(node: Node) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
     connection = pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", node.port))
@@ -109,46 +102,50 @@ def _got(opened: pika.adapters.blocking_connection.BlockingChannel, queue: str) 
     return found if found[0] else None
 
 
-def test_everything_listens_on_loopback_alone(own: Node) -> None:
+def test_everything_listens_on_loopback_alone(own_node: Node) -> None:
     listening = set()
-    for pid in (own.pid, own.epmd_pid):
+    for pid in (own_node.pid, own_node.epmd_pid):
         process = psutil.Process(pid)
         for one in (process, *process.children(recursive=True)):
             listening |= {c.laddr for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN}
     assert {address.ip for address in listening} <= LOOPBACK
     found = {address.port for address in listening}
-    assert {own.port, own.management_port, own.prometheus_port} < found
+    assert {own_node.port, own_node.management_port, own_node.prometheus_port} < found
     assert len(found) == 5, f"expected AMQP, management, Prometheus, distribution and epmd, got {sorted(found)}"
 
 
-def test_command_line_tools_reach_the_node(own: Node) -> None:
-    assert "rabbit@localhost" in own.ctl("cluster_status")
-    assert own.ctl("status", tool="rabbitmq-diagnostics")
+def test_command_line_tools_reach_the_node(own_node: Node) -> None:
+    assert "rabbit@localhost" in own_node.ctl("cluster_status")
+    assert own_node.ctl("status", tool="rabbitmq-diagnostics")
 
 
-def test_two_nodes_run_side_by_side(node: Node, own: Node) -> None:
+def test_two_nodes_run_side_by_side(node: Node, own_node: Node) -> None:
     with channel(node) as opened:
         opened.queue_declare("only here", durable=True)
     assert "only here" in {queue["name"] for queue in node.management.queues()}
-    assert "only here" not in {queue["name"] for queue in own.management.queues()}
+    assert "only here" not in {queue["name"] for queue in own_node.management.queues()}
 
 
-def test_a_confirmed_message_survives_a_restart_and_a_kill(own: Node) -> None:
-    with channel(own) as opened:
+def test_a_confirmed_message_survives_a_restart_and_a_kill(own_node: Node) -> None:
+    with channel(own_node) as opened:
         opened.queue_declare("survivor", durable=True, arguments=QUORUM)
         opened.basic_publish("", "survivor", b"x", pika.BasicProperties(delivery_mode=2))
     # RabbitMQ may lose a queue, confirmed messages and all, that is killed within its first second.
-    wait_for(lambda: own.management.queue("survivor").get("messages_ready"), "the message in the counts", log=own.log)
-    before = own.pid, own.epmd_pid
-    own.restart()
+    wait_for(
+        lambda: own_node.management.queue("survivor").get("messages_ready"),
+        "the message in the counts",
+        log=own_node.log,
+    )
+    before = own_node.pid, own_node.epmd_pid
+    own_node.restart()
     assert all(map(is_gone, before))
-    assert wait_for(lambda: ready(own, "survivor"), "the message after a restart", log=own.log) == 1
-    pid, epmd_pid = own.pid, own.epmd_pid
+    assert wait_for(lambda: ready(own_node, "survivor"), "the message after a restart", log=own_node.log) == 1
+    pid, epmd_pid = own_node.pid, own_node.epmd_pid
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not own.running, "the end of the node")
-    own.start()
+    wait_for(lambda: not own_node.running, "the end of the node")
+    own_node.start()
     assert is_gone(epmd_pid)
-    assert wait_for(lambda: ready(own, "survivor"), "the message after kill -9", log=own.log) == 1
+    assert wait_for(lambda: ready(own_node, "survivor"), "the message after kill -9", log=own_node.log) == 1
 
 
 def test_kill_leaves_no_process(installation: Installation, tmp_path: Path) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from signal import SIGINT, SIGKILL
 
 import psutil
 import pytest
 
-from proj.broker import Node
+from proj.broker import Node, free_port
 from proj.celery import app
 from proj.processes import Worker
 from proj.proxy import Proxy
@@ -137,21 +136,20 @@ def test_lost_connection_stops_the_run_that_can_no_longer_be_acknowledged(
 
 @pytest.mark.parametrize("end", [Node.kill, Node.stop])
 def test_queue_and_messages_survive_the_broker(
-    end: Callable[[Node], None], installation, tmp_path: Path, start_worker: StartWorker, monkeypatch
+    end: Callable[[Node], None], own_node: Node, start_worker: StartWorker, monkeypatch
 ) -> None:
-    with Node.free(tmp_path / "node", installation=installation) as node:
-        monkeypatch.setenv("CELERY_BROKER_URL", node.amqp_url)
-        forget_connections()
-        # A queue in use, not one declared milliseconds ago: RabbitMQ itself forgets such a one (docs/faults.md).
-        start_worker(url=node.amqp_url).stop()
-        messages = [f"Message {number}" for number in range(5)]
-        for message in messages:
-            fake_work.apply_async((message,), ignore_result=True)
-        end(node)
-        node.start()
-        worker = start_worker(url=node.amqp_url)
-        wait_until_done(messages, worker)
-        forget_connections()
+    monkeypatch.setenv("CELERY_BROKER_URL", own_node.amqp_url)
+    forget_connections()
+    # A queue in use, not one declared milliseconds ago: RabbitMQ itself forgets such a one (docs/faults.md).
+    start_worker(url=own_node.amqp_url).stop()
+    messages = [f"Message {number}" for number in range(5)]
+    for message in messages:
+        fake_work.apply_async((message,), ignore_result=True)
+    end(own_node)
+    own_node.start()
+    worker = start_worker(url=own_node.amqp_url)
+    wait_until_done(messages, worker)
+    forget_connections()
 
 
 def test_message_is_persistent(send: Send, broker: Broker) -> None:
@@ -170,11 +168,11 @@ def test_publishes_are_confirmed(send: Send, broker: Broker) -> None:
     wait_for(lambda: confirmed() == [True], "the publishing channel to show, with confirms")
 
 
-def test_worker_waits_for_a_broker_that_comes_later(installation, tmp_path: Path, start_worker: StartWorker) -> None:
-    node = Node.free(tmp_path / "node", installation=installation)
-    worker = start_worker(url=node.amqp_url, ready=False)
+def test_worker_waits_for_a_broker_that_comes_later(broker: Broker, start_worker: StartWorker) -> None:
+    port = free_port()
+    worker = start_worker(url=broker.url.replace(str(broker.node.port), str(port)), ready=False)
     wait_for(lambda: "Cannot connect" in worker.text(), "the worker to find no broker", log=worker.log)
-    with node:
+    with Proxy(broker.node.port, port):
         worker.wait_until_ready(60)
     assert "Deprecat" not in worker.text()
 

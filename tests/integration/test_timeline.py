@@ -29,7 +29,6 @@ from proj.history import (
     WorkerUp,
     read,
 )
-from proj.installation import Installation
 from proj.processes import Process, Worker
 from proj.runs import Runs
 from tests.integration.conftest import Broker, received
@@ -170,25 +169,24 @@ def test_ctrl_c_ends_it_and_leaves_a_picture(
     assert "<svg" in picture.read_text()
 
 
-def test_it_outlives_a_restart_of_the_broker(installation: Installation, tmp_path: Path) -> None:
+def test_it_outlives_a_restart_of_the_broker(own_node: Node, tmp_path: Path) -> None:
     path, log = tmp_path / "h.jsonl", tmp_path / "timeline.log"
-    with Node.free(tmp_path / "node", installation=installation) as node:
-        environment = {"CELERY_BROKER_URL": node.amqp_url, "PROJ_MANAGEMENT_URL": node.management_url}
-        with (
-            Process("timeline", "--record", str(path), log=log, environment=environment) as process,
-            Worker(broker=node.amqp_url, log=tmp_path / "worker.log") as worker,
-        ):
-            worker.wait_until_ready()
-            wait_for(lambda: of(read(path), WorkerUp, worker=worker.name), "the worker", log=log)
-            # Nobody to take the message away before it was counted.
-            worker.kill()
-            node.kill()
-            node.start()
-            wait_for(lambda: listeners(node), "the timeline to listen again", log=log)
-            send_to(node.amqp_url, "After all")
-            wait_for(lambda: of(read(path), Attempted, message="After all"), "events to flow again", log=log)
-            wait_for(lambda: of(read(path), QueueRead, queue="task_queue", ready=1), "counts to flow again", log=log)
-            process.check()
+    environment = {"CELERY_BROKER_URL": own_node.amqp_url, "PROJ_MANAGEMENT_URL": own_node.management_url}
+    with (
+        Process("timeline", "--record", str(path), log=log, environment=environment) as process,
+        Worker(broker=own_node.amqp_url, log=tmp_path / "worker.log") as worker,
+    ):
+        worker.wait_until_ready()
+        wait_for(lambda: of(read(path), WorkerUp, worker=worker.name), "the worker", log=log)
+        # Nobody to take the message away before it was counted.
+        worker.kill()
+        own_node.kill()
+        own_node.start()
+        wait_for(lambda: listeners(own_node), "the timeline to listen again", log=log)
+        send_to(own_node.amqp_url, "After all")
+        wait_for(lambda: of(read(path), Attempted, message="After all"), "events to flow again", log=log)
+        wait_for(lambda: of(read(path), QueueRead, queue="task_queue", ready=1), "counts to flow again", log=log)
+        process.check()
 
 
 def send_to(url: str, message: str) -> None:

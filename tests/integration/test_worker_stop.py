@@ -11,6 +11,7 @@ import pytest
 
 from proj import celeryconfig
 from proj.broker import Node
+from proj.installation import Installation
 from proj.processes import Worker
 from proj.proxy import Proxy
 from tests.consuming import STOCK, Desk
@@ -149,51 +150,52 @@ def test_a_frozen_and_a_cut_off_worker_with_the_heartbeat_as_it_is(node: Node, t
                 worker.kill()
 
 
-def test_a_restarted_broker_is_found_again_within_seconds(node: Node, tmp_path: Path) -> None:
-    with Node.free(tmp_path / "node", installation=node.installation) as own:
-        desk = Desk(own.amqp_url, tmp_path)
-        with desk.worker(settings=(f"broker.heartbeat=(int){HEARTBEAT}",)) as worker:
-            worker.wait_until_ready()
-            # Killed within the first moments of a queue, 3.10 may take its time to bring the consumers back.
-            desk.send("noted", "before", 2)
-            wait_for(lambda: desk.notes()["done before"], "the first task", log=worker.log)
-            own.kill()
-            # Long enough for a backoff without a bound to have grown to ten seconds and more.
-            ensure_not_for_a_while(lambda: not worker.running, "the end of the worker", 12)
-            own.start()
-            desk.send("noted", "after")
-            wait_for(lambda: desk.notes()["done after"], "the task", BACK, worker.log)
+def test_a_restarted_broker_is_found_again_within_seconds(own_node: Node, tmp_path: Path) -> None:
+    desk = Desk(own_node.amqp_url, tmp_path)
+    with desk.worker(settings=(f"broker.heartbeat=(int){HEARTBEAT}",)) as worker:
+        worker.wait_until_ready()
+        # Killed within the first moments of a queue, 3.10 may take its time to bring the consumers back.
+        desk.send("noted", "before", 2)
+        wait_for(lambda: desk.notes()["done before"], "the first task", log=worker.log)
+        own_node.kill()
+        # Long enough for a backoff without a bound to have grown to ten seconds and more.
+        ensure_not_for_a_while(lambda: not worker.running, "the end of the worker", 12)
+        own_node.start()
+        desk.send("noted", "after")
+        wait_for(lambda: desk.notes()["done after"], "the task", BACK, worker.log)
+
+
+@pytest.fixture(scope="module")
+def impatient_node(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node with a consumer timeout of 3 s that looks every second."""
+    options = {"config": {"consumer_timeout": "3000"}, "advanced": {"channel_tick_interval": "1000"}}
+    with Node.free(tmp_path_factory.mktemp("impatient"), installation=installation, **options) as node:
+        yield node
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_task_longer_than_the_consumer_timeout(node: Node, tmp_path: Path, told: bool) -> None:
+def test_a_task_longer_than_the_consumer_timeout(impatient_node: Node, tmp_path: Path, told: bool) -> None:
     """It works where the worker can tell the broker (4.3), else it is refused, not run again and again."""
-    config = {"consumer_timeout": "3000"}
-    advanced = {"channel_tick_interval": "1000"}
-    release = node.installation.release
     patience = 86400 if told else 3
-    with Node.free(tmp_path / "node", installation=node.installation, config=config, advanced=advanced) as own:
-        desk = Desk(own.amqp_url, tmp_path)
-        with desk.worker(settings=(f"consumer.timeout=(float){patience}",)) as worker:
-            worker.wait_until_ready()
-            desk.send("noted", "long", 12, id="long")
-            if told and release >= (4, 3):
-                wait_for(lambda: desk.notes()["done long"], "its end", 30, worker.log)
-                assert desk.notes() == {"started long": 1, "done long": 1}
-            else:
-                letter = desk.parked("long", 60, worker.log)
-                assert letter.parked["cause"] == "consumer-timeout"
-                assert "policy install" in letter.parked["reason"]
-                assert desk.notes() == {"started long": 1}
-            assert worker.running
+    desk = Desk(impatient_node.amqp_url, tmp_path)
+    with desk.worker(settings=(f"consumer.timeout=(float){patience}",)) as worker:
+        worker.wait_until_ready()
+        desk.send("noted", "long", 12, id="long")
+        if told and impatient_node.installation.release >= (4, 3):
+            wait_for(lambda: desk.notes()["done long"], "its end", 30, worker.log)
+            assert desk.notes() == {"started long": 1, "done long": 1}
+        else:
+            letter = desk.parked("long", 60, worker.log)
+            assert letter.parked["cause"] == "consumer-timeout"
+            assert "policy install" in letter.parked["reason"]
+            assert desk.notes() == {"started long": 1}
+        assert worker.running
 
 
 @pytest.mark.proof
-def test_stock_celery_does_not_survive_the_consumer_timeout_or_runs_on(node: Node, tmp_path: Path) -> None:
-    config, advanced = {"consumer_timeout": "3000"}, {"channel_tick_interval": "1000"}
-    with Node.free(tmp_path / "node", installation=node.installation, config=config, advanced=advanced) as own:
-        desk = Desk(own.amqp_url, tmp_path)
-        with busy_worker(desk, settings=STOCK, seconds=12) as worker:
-            again = lambda: not worker.running or desk.notes()["started long"] > 1  # noqa: E731
-            wait_for(again, "its end, or a second run", 60, worker.log)
-            worker.kill()
+def test_stock_celery_does_not_survive_the_consumer_timeout_or_runs_on(impatient_node: Node, tmp_path: Path) -> None:
+    desk = Desk(impatient_node.amqp_url, tmp_path)
+    with busy_worker(desk, settings=STOCK, seconds=12) as worker:
+        again = lambda: not worker.running or desk.notes()["started long"] > 1  # noqa: E731
+        wait_for(again, "its end, or a second run", 60, worker.log)
+        worker.kill()

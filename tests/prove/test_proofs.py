@@ -19,7 +19,8 @@ from proj.prove.waiting import Waiting
 from proj.prove.workload import Load, Plan
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.broker, pytest.mark.proof]
+pytestmark = pytest.mark.broker
+rest = pytest.mark.proof  # of the quick ones: `make test` takes some of each kind
 
 MESSAGES = 30
 NUMBER = count()
@@ -42,7 +43,10 @@ def skip_if_it_cannot_delete(node: Node, fault: str) -> None:
         pytest.skip("RabbitMQ 3 sends nothing to the consumers of a queue that was deleted and declared at once")
 
 
-@pytest.mark.parametrize("name", ["none", "kill_child", "kill_everything", "close_connections", "delete_queue"])
+REST = [pytest.param(name, marks=rest) for name in ("none", "kill_everything", "close_connections", "delete_queue")]
+
+
+@pytest.mark.parametrize("name", ["kill_child", *REST])
 def test_nothing_is_lost(carry_out, node, name):
     skip_if_it_cannot_delete(node, name)
     proof = carry_out(named(name)())
@@ -51,7 +55,7 @@ def test_nothing_is_lost(carry_out, node, name):
     assert proof.verdict.confirmed == proof.verdict.attempted == MESSAGES
 
 
-@pytest.mark.parametrize(("name", "letters"), [("rubbish", 4), ("unknown_task", 3)])
+@pytest.mark.parametrize(("name", "letters"), [("rubbish", 4), pytest.param("unknown_task", 3, marks=rest)])
 def test_what_cannot_be_done_is_parked(carry_out, name, letters):
     proof = carry_out(named(name)())
     assert proof.verdict.verdict == "valid", proof.verdict.reason
@@ -66,6 +70,7 @@ class Two(Fault):
         return named("kill_worker")(), named("rubbish")()
 
 
+@rest
 def test_of_two_faults_at_once_each_is_proven_and_healed(carry_out):
     proof = carry_out(Two())
     assert proof.verdict.verdict == "valid", proof.verdict.reason
@@ -80,7 +85,11 @@ def test_of_two_faults_at_once_each_is_proven_and_healed(carry_out):
 
 @pytest.mark.parametrize(
     ("setting", "fault"),
-    [("task_acks_late", "kill_everything"), ("worker_consumer", "rubbish"), ("confirm_publish", "delete_queue")],
+    [
+        ("task_acks_late", "kill_everything"),
+        pytest.param("worker_consumer", "rubbish", marks=rest),
+        pytest.param("confirm_publish", "delete_queue", marks=rest),
+    ],
 )
 def test_without_the_protection_the_loss_is_found(carry_out, node, setting, fault):
     skip_if_it_cannot_delete(node, fault)
@@ -96,12 +105,14 @@ class Missed(Fault):
         raise DidNotLand("expected an earthquake, got none")
 
 
+@rest
 def test_a_fault_that_did_not_land_proves_nothing(carry_out):
     proof = carry_out(Missed())
     assert proof.verdict.verdict == "unknown"
     assert "expected an earthquake, got none" in proof.verdict.reason
 
 
+@rest
 def test_a_proof_leaves_its_history_and_its_verdict(carry_out):
     proof = carry_out(named("kill_worker")())
     records = read(proof.folder / "history.jsonl").records
@@ -116,6 +127,7 @@ def test_a_proof_leaves_its_history_and_its_verdict(carry_out):
     assert len(list(proof.folder.glob("worker*.log"))) == 3, "two workers, and the one in the place of the killed"
 
 
+@rest
 @pytest.mark.usefixtures("installation")
 def test_ctrl_c_ends_everything_that_was_started(tmp_path):
     command = ("prove", "kill_broker", "--folder", str(tmp_path / "runs"))
