@@ -1,6 +1,8 @@
 # Everything that a fresh machine with Python, git and make needs: `make demo` shows it, `make test` proves it.
 PYTHON ?= python3
 BIN = .venv/bin
+# Where this is set, as in many containers, each of the tests' processes would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo up test lessons proofs prove settings check rabbitmq constraints clean
 

@@ -65,9 +65,9 @@ def press_ctrl_c_twice(worker: Worker) -> None:
     worker.signal_all(SIGINT)
 
 
-def busy_and_free(workers: list[Worker], send: Send) -> tuple[Worker, Worker]:
+def busy_and_free(workers: list[Worker], send: Send, message: str = "Important..") -> tuple[Worker, Worker]:
     """Send a message; return the worker that has begun it, and the other one."""
-    send("Important..")
+    send(message)
     busy = wait_for(lambda: [w for w in workers if received(w)], "a worker to begin", log=workers[0].log)[0]
     return busy, next(worker for worker in workers if worker is not busy)
 
@@ -95,6 +95,12 @@ def test_one_ctrl_c_lets_the_work_be_finished(start_worker: StartWorker, send: S
     assert broker.ready() == 0
 
 
+def acknowledged(worker: Worker) -> list[str]:
+    """The messages that a worker runs and has acknowledged."""
+    active = app.control.inspect([worker.name], timeout=2, limit=1).active()
+    return [task["id"] for task in active[worker.name] if task["acknowledged"]]
+
+
 @pytest.mark.parametrize(
     ("kill", "setting"),
     [
@@ -105,7 +111,11 @@ def test_one_ctrl_c_lets_the_work_be_finished(start_worker: StartWorker, send: S
 def test_without_the_setting_a_killed_worker_loses_its_message(
     kill: Callable[[Worker], None], setting: str, start_workers: StartWorkers, send: Send, broker: Broker
 ) -> None:
-    busy, free = busy_and_free(start_workers(2, "--", setting), send)
+    # Longer than the look at the other worker: a pool process without its main process works on.
+    busy, free = busy_and_free(start_workers(2, "--", setting), send, "Important......")
+    if kill is kill_main_process:
+        # The pool process says that it has begun before the main process acknowledges.
+        wait_for(lambda: acknowledged(busy), "the early acknowledgement", log=busy.log)
     kill(busy)
     ensure_not_for_a_while(lambda: received(free), "the message to come back", log=free.log)
     assert broker.ready() == 0
