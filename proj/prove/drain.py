@@ -6,9 +6,9 @@ from contextlib import suppress
 from time import monotonic, time
 from typing import Any
 
+from proj.backlog import ready
 from proj.history import Drained, Finished, Parked, QueueRead, Started
 from proj.management import ManagementError
-from proj.prove.rabbit import ready
 from proj.prove.stand import DEAD, QUEUE, Stand
 from proj.prove.waiting import TookTooLong
 from proj.prove.witness import AWAY

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from proj.broker import Node
 from proj.broker_folder import full_name
@@ -56,17 +55,6 @@ class Rabbit:
     def version(self) -> str:
         """RabbitMQ's version."""
         return self.node.installation.version
-
-
-def ready(connection: Any, queue: str) -> int | None:
-    """Return how many messages are ready in a queue; None where there is none of that name."""
-    channel = connection.channel()
-    try:
-        count: int = channel.queue_declare(queue, passive=True).message_count
-    except connection.channel_errors:
-        return None
-    channel.close()
-    return count
 
 
 def _is_ours(connection: Record) -> bool:

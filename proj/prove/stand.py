@@ -18,13 +18,14 @@ import amqp
 from celery import Celery
 from kombu import Connection
 
+from proj.backlog import ready
 from proj.history import Attempted, Confirmed
 from proj.ledger import VARIABLE as LEDGER
 from proj.management import ManagementError, policy_for
 from proj.ports import LOOPBACK
 from proj.prove import without
 from proj.prove.crew import Crew
-from proj.prove.rabbit import OURS, Rabbit, known, ready
+from proj.prove.rabbit import OURS, Rabbit, known
 from proj.prove.waiting import Waiting
 from proj.prove.workload import Plan
 from proj.proxy import Proxy
